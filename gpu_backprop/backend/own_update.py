@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from gpu_backprop.backend.errors import InputError
 from gpu_backprop.backend.expression import MATHEMATICS, parse, to_text
@@ -35,7 +35,11 @@ class OwnUpdate:
         settings: the names of its settings.
         assignments: name and text of each, that of "w" last.
         moments: the names that are kept from step to step.
+        called, instead: what messages call it, and say where what it makes is not finite.
     """
+
+    called: ClassVar[str] = "its update"
+    instead: ClassVar[str] = "where(…), max and abs keep log, sqrt and / from what they are not defined for"
 
     name: str
     settings: tuple[str, ...]

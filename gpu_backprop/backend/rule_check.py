@@ -118,12 +118,13 @@ def run_numpy(
                     call()
             if not np.isfinite([change, *kept]).all():
                 raise ValueError(
-                    f"of gradients {gradients} it makes a change or moments that are not finite; it must fill change, "
-                    "and use numbers only when its calls run"
+                    f"of gradients {gradients} it makes a change or moments that are not finite; "
+                    + getattr(function, "instead", "it must fill change, and use numbers only when its calls run")
                 )
             found.append({name: a[0].tolist() for name, a in zip(("change", *moments), (change, *kept), strict=True)})
     except Exception as error:
-        raise ValueError(f"numpy({', '.join(names)}) fails: {error}") from error
+        called = getattr(function, "called", f"numpy({', '.join(names)})")
+        raise ValueError(f"{called} fails: {error}") from error
     return found
 
 

@@ -177,6 +177,10 @@ def loss_of_texts(
         slope = derive(e, "y", f"loss {name!r}")
     else:
         slope = parse(derivative, texts.names, f"the derivative of loss {name!r}")
+    if idle := [setting for setting in settings if setting not in names_of(e)]:
+        raise InputError(f"{what} does not read its setting {idle[0]!r}: use it there, or leave it out.")
+    if slope == parse("0", ()):
+        raise InputError(f"the derivative of loss {name!r} is 0 everywhere: nothing could learn from it.")
     return _loss_class(replace(texts, expression=to_text(e), derivative=to_text(slope)))
 
 

@@ -74,7 +74,7 @@ def symbol(name: str) -> str:
 class Optimizer(FixedAttributes):
     """An optimizer: a rule and its settings. Bound to a network, it has the state of its training too.
 
-    An optimizer of your own is Optimizer(rule, learning_rate=0.01), or a subclass whose constructor calls
+    An optimizer of your own is Optimizer(rule, 0.01), or a subclass whose constructor calls
     super().__init__(rule, learning_rate=...).
 
     Every optimizer takes, besides its own settings,
@@ -90,6 +90,7 @@ class Optimizer(FixedAttributes):
 
     Args:
         rule: how a step changes a parameter.
+        learning_rate: the one setting that may be given by its place, as well as by its name.
         schedule: by what factor the learning rate is multiplied at each step of a fit: a name of SCHEDULES, a Schedule,
             or a function of (step, steps); or a list of them, one a member, where None is no schedule; or a mapping of
             such, by the names of settings. It can be set, from the next fit on. Steps are counted from 0 over all fits
@@ -116,7 +117,9 @@ class Optimizer(FixedAttributes):
         "clip_value": "Trainer(clip_value=1.0): it is decided when a trainer is made",
     }
 
-    def __init__(self, rule: UpdateRule, *, schedule: Scheduled = None, **settings: Setting) -> None:
+    def __init__(
+        self, rule: UpdateRule, *learning_rate: Setting, schedule: Scheduled = None, **settings: Setting
+    ) -> None:
         if not isinstance(rule, UpdateRule):
             raise InputError(f"rule must be an UpdateRule, got {type(rule).__name__} {rule!r}.")
         for name in rule.settings:
@@ -129,7 +132,13 @@ class Optimizer(FixedAttributes):
         self.hyper: Array | None = None
         self.unscheduled: Array | None = None
         self._moments: Array | None = None
-        self._take({**rule.settings, **settings})
+        by_place = dict(zip(("learning_rate",), learning_rate, strict=False))
+        if len(learning_rate) > 1 or by_place.keys() & settings.keys():
+            raise InputError(
+                f"{rule.name} takes one learning rate by its place or its name, got {learning_rate!r:.80} by place; "
+                f"give the others by name: {', '.join(rule.settings)}."
+            )
+        self._take({**rule.settings, **by_place, **settings})
         self.schedule = schedule
 
     def _take(self, given: Mapping[str, Setting]) -> None:

@@ -50,7 +50,7 @@ def register_optimizer(
         moments: names that are kept from step to step too, although nothing reads them before.
 
     Returns:
-        What makes the optimizer, with other settings by name: Trainer(net, optimizer=made(learning_rate=0.01)).
+        What makes the optimizer, with other settings by name: Trainer(net, optimizer=made(0.01)).
 
     Raises:
         InputError: the name is taken, by another rule; a text is not in the grammar, or the texts do not make a rule.
@@ -87,9 +87,13 @@ def own_rule(
         raise InputError(
             f"update of optimizer {name!r} has {others} names that are no moments, and may have {MOST_RESULTS}."
         )
-    return UpdateRule(
+    rule = UpdateRule(
         name, settings, dict.fromkeys(made.moments, "1"), made.coefficients, made, made.cpp(), made.lines()
-    )  # fmt: skip
+    )
+    read = {"learning_rate", "w", *moments}.union(*(names_of(tree) for _, tree in trees))  # weight_decay reads the rate
+    if idle := [one for one in (*settings, *update) if one not in read]:
+        raise InputError(f"update of optimizer {name!r} does not read {idle[0]!r}: use it there, or leave it out.")
+    return rule
 
 
 def _check_names(name: str, settings: Mapping[str, float], update: Mapping[str, str], moments: Sequence[str]) -> None:

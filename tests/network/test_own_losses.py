@@ -123,6 +123,8 @@ def test_copies_pickles_and_descriptions():
         ({"expression": "y*z"}, "unknown name 'z'"),
         ({"expression": 3}, "must be text"),
         ({"derivative": "y - t"}, r"is wrong: at y = \S+, t = \S+ it gives \S+, and .* give"),
+        ({"expression": "sign(y - t)"}, "the derivative of loss 'bad' is 0 everywhere"),
+        ({"settings": {"delta": 1}}, "the expression of loss 'bad' does not read its setting 'delta'"),
         ({"derivative": "x"}, "the derivative of loss 'bad': unknown name 'x'"),
         ({"expression": "log(y)"}, "is nan at y = -"),
         ({"expression": "sqrt(abs(y - t))"}, "is nan at y = -4, t = -4"),

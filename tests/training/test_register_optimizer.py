@@ -146,6 +146,9 @@ STEP = {"w": "w - learning_rate*g"}
         (("bad", {**RATE, "m": 0.1}, {"m": "g", **STEP}), "can be called 'm'"),
         (("bad", {**RATE, "mu": "a"}, STEP), "the default of mu must be a number"),
         (("bad", RATE, {"m": "log(-1 - abs(g))", "w": "w - learning_rate*m"}), "not finite"),
+        (("bad", RATE, {"w": "w - learning_rate*log(g)"}), "'bad': its update fails: .* not finite; where"),
+        (("bad", {**RATE, "mu": 0}, STEP), "update of optimizer 'bad' does not read 'mu'"),
+        (("bad", RATE, {"c": "sign(g)", **STEP}), "update of optimizer 'bad' does not read 'c'"),
         (("bad", {**RATE, "mu": 0}, {"w": "w - learning_rate/mu*g"}), "cannot be worked out|not finite"),
         (("bad", RATE, {**{f"r{k}": "g" for k in range(9)}, **STEP}), "has 9 .* that are no moments"),
         (("bad", RATE, STEP, "m"), "moments of optimizer 'bad' must be a list of names, got 'm'"),
@@ -157,6 +160,17 @@ def test_what_is_wrong_with_one_is_said(given, message):
     with pytest.raises(gb.InputError, match=message):
         gb.register_optimizer(name, settings, update, moments=moments[0] if moments else ())
     assert "bad" not in gb.OPTIMIZERS
+
+
+def test_the_learning_rate_comes_first():
+    made = gb.register_optimizer("own_adam", *RULES_OF["own_adam"])
+    assert made(0.25).learning_rate == 0.25
+    for wrong in -1, None:
+        with pytest.raises(gb.InputError, match=f"learning_rate of own_adam must be .* > 0, got {wrong}"):
+            made(wrong)
+    for given, named in (((0.1, 0.9), {}), ((0.1,), {"learning_rate": 0.1})):
+        with pytest.raises(gb.InputError, match=r"own_adam takes one learning rate .* by name: learning_rate, beta1"):
+            made(*given, **named)
 
 
 def test_another_rule_of_the_same_name_is_refused():
