@@ -71,12 +71,14 @@ class ArrayInputs:
 
     Attributes:
         indicated: the features that are followed by another input, which is `one` where they are missing, int64.
+        indicator: whether the others had no gap in training, so that those they have now are told of.
     """
 
     scaling: Scaling
     impute: str | None
     indicated: Array = field(default_factory=lambda: np.arange(0))
     one: float = 1.0
+    indicator: bool = False
 
     @property
     def pixels(self) -> bool:
@@ -107,7 +109,7 @@ class ArrayInputs:
     @classmethod
     def of(cls, scaling: Scaling, impute: str | None, gone: Array, encoding: Encoding) -> ArrayInputs:
         """Makes them of what was fitted; `gone`: of which features training rows lacked some, bool (k,)."""
-        return cls(scaling, impute, np.flatnonzero(gone & encoding.indicator), one(encoding))
+        return cls(scaling, impute, np.flatnonzero(gone & encoding.indicator), one(encoding), encoding.indicator)
 
     @property
     def features(self) -> list[str]:
@@ -128,13 +130,14 @@ class ArrayInputs:
         return list(zip(_features(len(formulas)), formulas, strict=True))
 
     def apply(self, data: Table | Arrays) -> tuple[Array, dict[str, int]]:
-        """Returns x, float32 (rows, inputs), and no unseen texts, for arrays have none."""
+        """Returns x, float32 (rows, inputs), and by feature how many rows lack what no training row did."""
         data = _fitting(data, len(self.scaling))
         given = data.x
         refuse_unusable(data, missing=self.impute is None)
         columns = np.arange(len(self.scaling))
         places = columns + np.searchsorted(self.indicated, columns)
         x = np.empty((len(given), len(columns) + len(self.indicated)), np.float32)
+        gaps = np.zeros(len(columns), np.int64)
         for block in _blocks(given):
             scaled = self.scaling.apply(given[block].astype(np.float64))
             beyond = np.abs(scaled) > np.finfo(np.float32).max
@@ -145,11 +148,13 @@ class ArrayInputs:
                     f"is too far from the training data, whose {self.scaling.middle(feature)}; correct it"
                 )
             x[block, places] = scaled
+            gaps += np.isnan(given[block]).sum(axis=0)
             x[block, places[self.indicated] + 1] = np.isnan(given[block][:, self.indicated]) * self.one
-        return x, {}
+        gaps[self.indicated if self.indicator else columns] = 0
+        return x, {f"x[{feature}]": int(gaps[feature]) for feature in np.flatnonzero(gaps)}
 
     def to_dict(self) -> dict[str, Any]:
-        indicated = {"indicated": self.indicated.tolist(), "one": self.one} if len(self.indicated) else {}
+        indicated = {"indicated": self.indicated.tolist(), "one": self.one} if self.indicator else {}
         return {"kind": "arrays", "impute": self.impute, **self.scaling.to_dict(), **indicated}
 
     @classmethod
@@ -158,10 +163,14 @@ class ArrayInputs:
         scaling = stored_scaling(given, None, filled=impute is not None)
         if "indicated" not in given:
             return cls(scaling, impute)
-        indicated = stored.entries(given, "indicated")
-        sound = impute is not None and all(type(k) is int and 0 <= k < len(scaling) for k in indicated)
+        indicated = given["indicated"]
+        sound = (
+            impute is not None
+            and isinstance(indicated, list)
+            and all(type(k) is int and 0 <= k < len(scaling) for k in indicated)
+        )
         stored.require(sound and indicated == sorted(set(indicated)), "indicated are no features")
-        return cls(scaling, impute, np.array(indicated), stored_one(given))
+        return cls(scaling, impute, np.array(indicated, np.int64), stored_one(given), True)
 
 
 def fit_arrays(

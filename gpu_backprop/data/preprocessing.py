@@ -54,7 +54,7 @@ class Preprocessing:
         why: a sentence that says why the task is what it is; empty in what from_dict gives.
         how: of arrays, how the inputs were scaled, in words; empty for tables, and likewise.
         warnings: a sentence for each thing that looks like a mistake in the training data; empty likewise.
-        numeric: the columns of numbers, and those of dates.
+        numeric: the columns of numbers, and those of dates; of arrays all features.
         unseen: of this thread's last transform, by column, how many rows have a text that is no known category, or
             none where no training row lacked one; the features of the column are all 0 there, or it is a rare one. In
             `numeric` columns how many rows lack a number where, as an Encoding with `indicator` tells, no training row
@@ -71,7 +71,7 @@ class Preprocessing:
         self.classes: list[str | int] | None = list(target.classes) if isinstance(target, Classes) else None
         self.columns = inputs.names if isinstance(inputs, TableInputs) else []
         self.summaries = inputs.summaries if isinstance(inputs, TableInputs) else []
-        self.numeric = inputs.numeric if isinstance(inputs, TableInputs) else set()
+        self.numeric = inputs.numeric if isinstance(inputs, TableInputs) else {*self.features}
         self.why = self.how = ""
         self.warnings: list[str] = []
         self.missing = MISSING

@@ -215,7 +215,7 @@ class TableInputs:
             add = "add it, " if len(absent) == 1 else "add them, "
             raise DataError(
                 f"{table.source} lacks {counted(len(absent), 'column')} that the training data had: {listed(absent)}; "
-                f"{nearest(absent[0], extra) or add}it has {listed(table.columns)}"
+                f"{nearest(absent[0], extra) or add}it has {listed(table.columns) or 'no column'}"
             )
 
     def to_dict(self) -> dict[str, Any]:

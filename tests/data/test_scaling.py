@@ -291,9 +291,28 @@ def test_features_of_arrays_are_as_columns_of_tables(numbers):
     again = Preprocessing.from_dict(json.loads(json.dumps(of_arrays.to_dict())))
     np.testing.assert_array_equal(again.transform(Arrays("a", x)), of_arrays.transform(Arrays("a", x)))
     damaged = of_arrays.to_dict()
-    damaged["inputs"]["indicated"] = [3, 1]
-    with pytest.raises(DataError, match="indicated are no features"):
-        Preprocessing.from_dict(damaged)
+    for wrong in ([3, 1], 3, [4], ["1"], None):
+        damaged["inputs"]["indicated"] = wrong
+        with pytest.raises(DataError, match="indicated are no features"):
+            Preprocessing.from_dict(damaged)
+
+
+@pytest.mark.parametrize("gaps", [[], [1]])
+def test_a_gap_in_a_feature_that_had_none_in_training_is_counted(gaps):
+    x = np.random.default_rng(3).normal(size=(40, 3))
+    x[0, gaps] = NAN
+    learned = Preprocessing.fit(Arrays("a", x, x[:, 2]), encoding=Encoding(indicator=True))
+    newer = np.ones((5, 3), np.float32)
+    newer[:3, 0], newer[1:, 1] = NAN, NAN
+    for known in learned, Preprocessing.from_dict(json.loads(json.dumps(learned.to_dict()))):
+        known.transform(Arrays("b", newer))
+        assert known.unseen == {"x[0]": 3} | ({} if gaps else {"x[1]": 4})
+        assert known.numeric.issuperset(known.unseen)
+        known.transform(Arrays("c", np.ones((2, 3), np.int64)))
+        assert known.unseen == {}
+    filled_in = Preprocessing.fit(Arrays("a", x, x[:, 2]), impute="mean")  # as was asked for
+    filled_in.transform(Arrays("b", newer))
+    assert filled_in.unseen == {}
 
 
 def test_quantiles_of_too_many_columns_for_a_model_file(tmp_path):
