@@ -237,7 +237,7 @@ class TestRefusals:
             ('{"rows": [[1, 2]]}', "the request, row 1: 2 values, and the training data had 5 columns"),
             ('{"rows": [{"size": 1}, {"sise": 1}]}', "row 2: lacks column 'size', which row 1 has; did you mean"),
             ('{"rows": [{"size": 1}, {"size": 1, "b": 1}]}', "row 2: has a column 'b', which row 1 lacks"),
-            ('{"rows": [{}]}', "the request lacks 5 columns that the training data had"),
+            ('{"rows": [{}]}', "; add them, it has no column"),
         ],
     )  # fmt: skip
     def test_what_is_no_request(self, ask, body, said):
@@ -311,9 +311,11 @@ class TestRefusals:
         assert said in refused(csv_of(ask("flowers"), text))
 
     def test_a_network_of_arrays_takes_no_csv(self, ask):
-        assert "rows.csv holds a table, and the training data were arrays" in refused(
-            csv_of(ask("digits"), "a,b\n1,2\n")
-        )
+        for text in "a,b\n1,2\n", "1,2\n3,4\n", "":
+            assert refused(csv_of(ask("digits"), text)) == (
+                "the network learned from arrays, and takes no CSV; POST /predict with "
+                '{"rows": [[NUMBER, ...], ...]}, 64 numbers a row'
+            )
 
     def test_a_packed_body(self, ask):
         body = gzip.compress(b'{"rows": []}')

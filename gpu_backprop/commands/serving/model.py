@@ -19,12 +19,13 @@ from gpu_backprop.backend.errors import InputError
 from gpu_backprop.commands.datasets import unlike_training
 from gpu_backprop.commands.predict import half_widths, plain, predictions
 from gpu_backprop.commands.serving.form import describe_model
-from gpu_backprop.commands.serving.rows import read_json, read_rows, refuse_more, refuse_wide
+from gpu_backprop.commands.serving.rows import LISTED, read_json, read_rows, refuse_more, refuse_wide
 from gpu_backprop.commands.sources import Data, load_rows
 from gpu_backprop.data import DataError
 from gpu_backprop.data.csv_file import DELIMITERS
 from gpu_backprop.data.files import GZIP_MAGIC
 from gpu_backprop.data.limits import memory_limit
+from gpu_backprop.data.messages import counted
 from gpu_backprop.data.reading import kind_of
 
 FILE = "rows.csv"
@@ -94,6 +95,11 @@ class ServedModel:
         Raises:
             InputError, DataError: the file cannot be read, or is not such as the training data were.
         """
+        if not self.net.preprocessing.columns:
+            inputs = counted(describe_model(self.net)["inputs"], "number")
+            raise InputError(
+                f"the network learned from arrays, and takes no CSV; POST /predict with {LISTED}, {inputs} a row"
+            )
         with tempfile.TemporaryDirectory(prefix="gpu-backprop-") as folder, memory_limit(None):
             path = Path(folder, FILE)
             path.write_bytes(body)
