@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_backprop import OPTIMIZERS
 from gpu_backprop.arguments.command import DATA, RUN, Command
-from gpu_backprop.arguments.values import between, one_of, path, port, rate, size, source, whole
+from gpu_backprop.arguments.values import between, host_name, one_of, path, port, rate, size, source, whole
 from gpu_backprop.backend.open_device import DTYPES
 from gpu_backprop.interop.formats import FORMATS
 
@@ -132,7 +132,7 @@ def add_serve(commands: Any) -> None:
     command.add("--host", host, type=source, default="127.0.0.1", metavar="HOST")
     command.add("--port", "port to listen at; 0: any that is free", type=port, default=8000, metavar="N")
     name = "a further name by which the page is reached, as behind a reverse proxy; can be repeated"
-    command.add("--allow-host", name, action="append", default=[], type=source, metavar="NAME")
+    command.add("--allow-host", name, action="append", default=[], type=host_name, metavar="NAME")
     interval = (
         "coverage of the intervals of quantities, and add low and high to CSV as predict does (default: 0.9 on the "
         "page and in JSON, and none in CSV)"

@@ -76,6 +76,15 @@ def port(text: str) -> int:
     return number
 
 
+def host_name(text: str) -> str:
+    """Read the name of a host as a browser sends it: ASCII, without a scheme, a port or a path."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{shown(text)} is not the name of a host; give it alone, as in flats.example.com; other letters as xn--…"
+        )
+    return text
+
+
 def source(text: str) -> str:
     """Read the name of a file or folder: any text but an empty one, which pathlib takes for the current folder."""
     if not text:

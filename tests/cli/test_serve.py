@@ -534,6 +534,12 @@ class TestMistakes:
     def test_a_host_that_is_none(self, capsys, host):
         assert "is no address of this machine" in self.said(capsys, "prices", "--host", host, "--port", "0")
 
+    @pytest.mark.parametrize("name", ["http://a.example", "a.example:443", "a.example/", "", "bücher.example", "a b"])
+    def test_a_name_that_no_browser_sends(self, capsys, name):
+        with pytest.raises(SystemExit, match="2"):
+            main(["serve", "prices", "--port", "0", "--allow-host", name])
+        assert f"--allow-host: {name!r} is not the name of a host; give it alone" in capsys.readouterr().err
+
     def test_an_address_of_another_machine(self, capsys):
         assert "cannot be opened" in self.said(capsys, "prices", "--host", "192.0.2.1", "--port", "0")
 
