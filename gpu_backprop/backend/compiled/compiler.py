@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,13 +184,22 @@ def start(command: Sequence[str], log: Path, stdin: int = subprocess.DEVNULL) ->
 
 
 def end(process: subprocess.Popen[bytes], given: bytes | None = None) -> int | None:
-    """Gives a process its input, and waits for its end, as run_all does."""
-    try:
-        process.communicate(given, SECONDS)
-    except subprocess.TimeoutExpired:
+    """Gives a process its input, and waits for its end, as run_all does. With a time limit of its own, subprocess would
+    look only twenty times a second whether it has come."""
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
         kill(process)
-        return None
-    return process.returncode
+
+    limit = threading.Timer(SECONDS, stop)
+    limit.daemon = True
+    limit.start()
+    try:
+        process.communicate(given)
+    finally:
+        limit.cancel()
+    return None if late.is_set() else process.returncode
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

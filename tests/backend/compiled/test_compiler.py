@@ -244,7 +244,7 @@ def test_a_compiler_that_does_not_end_is_ended_with_all_that_it_started(cache, m
 def test_ctrl_c_ends_the_compiler(cache, monkeypatch, tmp_path):
     processes = []
 
-    def interrupted(process, timeout):
+    def interrupted(process, timeout=None):
         processes.append(process)
         raise KeyboardInterrupt
 
