@@ -31,6 +31,12 @@ settings.register_profile("proof", max_examples=1000, print_blob=True, deadline=
 settings.load_profile("proof" if os.environ.get("GPU_BACKPROP_PROOF") == "1" else "quick")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves the marker long out where neither files nor markers are chosen."""
+    if config.args_source is not pytest.Config.ArgsSource.ARGS and not config.option.markexpr:
+        config.option.markexpr = "not long"
+
+
 SLOWEST = "kernels_on_host", "test_packaging.py", "cli", "backend"
 """Folders and files of tests, those that take longest first."""
 

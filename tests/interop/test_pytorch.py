@@ -460,6 +460,7 @@ def test_a_file_goes_there_and_back(torch, tmp_path, dtype):
         assert twin.parameters.tobytes() == net.parameters.tobytes()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # of its own code
 def test_a_module_is_copied_stored_and_compiled_as_any_other(torch, tmp_path):
     net = every_layer("silu", "float32")
     module = pytorch.to_module(net)

@@ -17,7 +17,9 @@ F = Functions((ACTIVATIONS["tanh"], ACTIVATION_ROWS["own_mish"], ACTIVATIONS["id
 UPDATES = [("float32", 4), ("float64", 1), ("float16", 8), ("bfloat16", 1)]
 
 
-@pytest.mark.parametrize("kind", ["plain", "address", "thread"])
+@pytest.mark.parametrize(
+    "kind", ["plain", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("address", "thread"))]
+)
 @pytest.mark.parametrize(
     "rule", [LION, ADABELIEF, RULE_ROWS["own_adam"], RULE_ROWS["own_bounded"]], ids=lambda rule: rule.name
 )

@@ -17,6 +17,8 @@ from kernel_table import RUNNERS
 
 from gpu_backprop.backend.cuda.kernel_instance import Instance
 
+pytestmark = pytest.mark.long
+
 BARRIER = "__syncthreads();"
 COLUMN_SUM, HUBER = "column_sum<float, 1>", "loss_gradient<float, loss_huber, float>"
 ADAM, ADAMW = "update<float, update_adam, 1>", "update<bf16, update_adamw, 1>"

@@ -8,6 +8,8 @@ from kernel_draws import FULL
 
 from gpu_backprop.backend.signatures import heads
 
+pytestmark = pytest.mark.long
+
 KERNELS = sorted(heads())
 
 

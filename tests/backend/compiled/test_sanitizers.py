@@ -11,6 +11,8 @@ import pytest
 
 from gpu_backprop.training.optimizers import RULES
 
+pytestmark = pytest.mark.long
+
 PROGRAM = """
 import itertools
 import os
