@@ -93,7 +93,7 @@ def add_export(commands: Any) -> None:
             ("export runs/digits-001 digits.h --int8 --rows digits", "a quarter of the size, and what it costs"),
         ),
     )  # fmt: skip
-    command.add("run", "the network", type=path, metavar="RUN")
+    command.add_run()
     command.add("file", "the file to write", type=path, metavar="FILE")
     endings = ", ".join(f"{name} of {known.ending}" for name, known in FORMATS.items())
     chosen = f"{', '.join(FORMATS)} (default: by the ending of FILE, {endings})"
@@ -127,7 +127,7 @@ def add_serve(commands: Any) -> None:
             ("serve runs/flowers --port 0", "any free port, which is printed"),
         ),
     )  # fmt: skip
-    command.add("run", "the network", type=path, metavar="RUN")
+    command.add_run()
     host = "address to listen at; 0.0.0.0: all of this machine's, so that others reach it"
     command.add("--host", host, type=source, default="127.0.0.1", metavar="HOST")
     command.add("--port", "port to listen at; 0: any that is free", type=port, default=8000, metavar="N")

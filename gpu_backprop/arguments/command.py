@@ -151,10 +151,14 @@ class Command:
             help, how = SHARED[name]
             self.add(name, help, **how)
 
+    def add_run(self, **how: Any) -> None:
+        """Add RUN."""
+        self.add("run", "the network", type=path, metavar="RUN", **how)
+
     def add_run_and_data(self, optional: bool = False) -> None:
         """Add RUN and DATA, and how DATA is read."""
         how = {"nargs": "?"} if optional else {}
-        self.add("run", "the network", type=path, metavar="RUN", **how)
+        self.add_run(**how)
         self.add("data", "the rows", type=source, metavar="DATA", **how)
         self.share("--delimiter", "--part", "--memory-limit")
 

@@ -32,18 +32,9 @@ BLOCK = 1 << 18
 REAL = "fiub"
 """The kinds of NumPy's dtypes of real numbers."""
 
-NOT_OF_NUMPY = frozenset(
-    {
-        "bfloat16",
-        "float8_e4m3fn",
-        "float8_e4m3fnuz",
-        "float8_e5m2",
-        "float8_e5m2fnuz",
-        "float8_e8m0fnu",
-        "int4",
-        "uint4",
-    }
-)
+NOT_OF_NUMPY = frozenset((
+    "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu", "int4", "uint4",
+))  # fmt: skip
 """Dtypes of PyTorch and JAX that no array of NumPy can have."""
 
 PLACES, TOGETHER = 1024, 1 << 30

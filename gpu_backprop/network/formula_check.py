@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
+from gpu_backprop.backend.expression import derive, parse
+from gpu_backprop.backend.expression_tree import Node, number
 from gpu_backprop.backend.formula import Array
 
 STEPS = 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7
@@ -24,6 +26,18 @@ NEAR = 2.0
 
 EDGES = 0.0, 1.0, -1.0
 """Where there may be a kink, and it must be a number all the same."""
+
+
+def read_slope(what: str, value: Node, by: str, names: Collection[str], derivative: str | None) -> Node:
+    """Returns the derivative of a formula by one of its names: that of a text, or where it is None worked out.
+
+    Raises:
+        InputError: the text is not in the grammar, it cannot be worked out, or it is 0 everywhere.
+    """
+    slope = derive(value, by, what) if derivative is None else parse(derivative, names, f"the derivative of {what}")
+    if slope == number(0):
+        raise InputError(f"the derivative of {what} is 0 everywhere: nothing could learn from it.")
+    return slope
 
 
 def check_derivative(

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError
-from gpu_backprop.backend.expression import derive, parse, to_text
+from gpu_backprop.backend.expression import parse, to_text
 from gpu_backprop.backend.expression_code import SLOTS, Program
-from gpu_backprop.backend.expression_tree import Node, evaluate, names_of, number
+from gpu_backprop.backend.expression_tree import evaluate, names_of
 from gpu_backprop.backend.formula import Activation, Array, Calls, Work, call
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.formula_check import EDGES, PLACES, check_derivative
+from gpu_backprop.network.formula_check import EDGES, PLACES, check_derivative, read_slope
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}", re.ASCII)
 
@@ -104,11 +104,13 @@ def activation_of_texts(name: str, expression: str, derivative: str | None = Non
     value = parse(expression, "z", what)
     if "z" not in names_of(value):
         raise InputError(f"{what} must read z, got {expression!r:.80}: a network cannot learn through a constant.")
-    slope, reads = _slope(name, value, derivative)
-    if slope == number(0):
+    slope = read_slope(f"activation {name!r}", value, "z", ("z", "y"), derivative)
+    if len(read := names_of(slope)) > 1:
         raise InputError(
-            f"the derivative of activation {name!r} is 0 everywhere: nothing that leads to it could learn."
+            f"the derivative of activation {name!r} must be written in z or in y, got one in both, {derivative!r:.80}: "
+            "a layer keeps one of them."
         )
+    reads = (read or {"z"}).pop()
     expression, derivative = to_text(value), to_text(slope)
     check_derivative(
         f"activation {name!r}", lambda z: evaluate(value, {"z": z}),
@@ -120,19 +122,6 @@ def activation_of_texts(name: str, expression: str, derivative: str | None = Non
     )
     _rehearse(made)
     return made
-
-
-def _slope(name: str, value: Node, derivative: str | None) -> tuple[Node, str]:
-    """Returns f′ and what it is written in."""
-    if derivative is None:
-        return derive(value, "z", f"activation {name!r}"), "z"
-    slope = parse(derivative, ("z", "y"), f"the derivative of activation {name!r}")
-    if len(read := names_of(slope)) > 1:
-        raise InputError(
-            f"the derivative of activation {name!r} must be written in z or in y, got one in both, {derivative!r:.80}: "
-            "a layer keeps one of them."
-        )
-    return slope, (read or {"z"}).pop()
 
 
 def _rehearse(f: Activation) -> None:

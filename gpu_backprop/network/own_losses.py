@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpu_backprop.backend.errors import InputError, choose
-from gpu_backprop.backend.expression import derive, parse, to_text
+from gpu_backprop.backend.expression import parse, to_text
 from gpu_backprop.backend.expression_code import SLOTS, Program
 from gpu_backprop.backend.expression_tree import TAKEN, Node, evaluate, names_of
 from gpu_backprop.backend.formula import AROUND_A_LOSS, Array, Call, LossFormula, Work, row_sum
 from gpu_backprop.backend.rule_check import RESERVED
 from gpu_backprop.backend.suggestions import explain_arguments
 from gpu_backprop.network.activations import ACTIVATIONS
-from gpu_backprop.network.formula_check import check_derivative
+from gpu_backprop.network.formula_check import check_derivative, read_slope
 from gpu_backprop.network.loss import Bounds, Loss
 from gpu_backprop.network.losses import LOSSES
 from gpu_backprop.network.numbers import number
@@ -173,14 +173,9 @@ def loss_of_texts(
     e = parse(expression, texts.names, what)
     if "y" not in names_of(e):
         raise InputError(f"{what} must read y, the output, got {expression!r:.80}.")
-    if derivative is None:
-        slope = derive(e, "y", f"loss {name!r}")
-    else:
-        slope = parse(derivative, texts.names, f"the derivative of loss {name!r}")
+    slope = read_slope(f"loss {name!r}", e, "y", texts.names, derivative)
     if idle := [setting for setting in settings if setting not in names_of(e)]:
         raise InputError(f"{what} does not read its setting {idle[0]!r}: use it there, or leave it out.")
-    if slope == parse("0", ()):
-        raise InputError(f"the derivative of loss {name!r} is 0 everywhere: nothing could learn from it.")
     return _loss_class(replace(texts, expression=to_text(e), derivative=to_text(slope)))
 
 

@@ -24,11 +24,9 @@ def describe_optimizer(optimizer: Optimizer) -> dict[str, Any]:
 
 def describe_loss(loss: Loss) -> dict[str, Any]:
     """Returns {"name", "settings"}, and of one's own its texts."""
-    own = (
-        {}
-        if not isinstance(loss, OwnLoss)
-        else {"expression": loss.texts.expression, "derivative": loss.texts.derivative}
-    )
+    own = {}
+    if isinstance(loss, OwnLoss):
+        own = {"expression": loss.texts.expression, "derivative": loss.texts.derivative}
     settings = plain({f.name: getattr(loss, f.name) for f in fields(loss) if f.init})
     return {"name": loss.name, "settings": settings, **own}
 

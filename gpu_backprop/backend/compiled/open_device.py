@@ -75,7 +75,7 @@ attempt(sys.argv[2], sys.stdin.buffer.read())
 @contextmanager
 def _trial(dtype: str, log: Path) -> Iterator[Attempt]:
     """Has another process load the libraries of BASE and compare them with NumPy: they may have been compiled for
-    another processor. Until there are some, it gets ready; without any, it ends."""
+    another processor. Until there are some, it gets ready."""
     paths = ":".join([str(Path(__file__).parents[3]), *filter(None, sys.path)])
     command = [sys.executable, "-I", "-S", "-c", TRIAL, paths, dtype]
     process = None
@@ -86,7 +86,7 @@ def _trial(dtype: str, log: Path) -> Iterator[Attempt]:
         yield lambda made: None
         return
 
-    def attempt(made: Sequence[Path]) -> None:
+    def ask(made: Sequence[Path]) -> None:
         code = compiler.end(process, b"\0".join(map(os.fsencode, made)))
         if code is None or code < 0:
             how = "does not come to an end" if code is None else f"is ended by {signal.Signals(-code).name}"
@@ -94,7 +94,7 @@ def _trial(dtype: str, log: Path) -> Iterator[Attempt]:
 
     with process:
         try:
-            yield attempt
+            yield ask
         finally:
             if process.poll() is None:
                 compiler.kill(process)
@@ -103,5 +103,5 @@ def _trial(dtype: str, log: Path) -> Iterator[Attempt]:
 def attempt(dtype: str, made: bytes) -> None:
     """Loads the libraries of BASE, by their paths, and compares them with NumPy, of which it leaves a note."""
     loaded = [load(Path(os.fsdecode(path))) for path in filter(None, made.split(b"\0"))]
-    if loaded:  # else the compiler failed
+    if loaded:  # else the process that compiles was ended
         CpuLibrary(SimpleNamespace(load=lambda *_: loaded), PARTS, _check, dtype=dtype)  # type: ignore[arg-type]
